@@ -1,0 +1,1 @@
+"""From texts to committed partitions: spec, data, plan, model, capture."""

@@ -1,0 +1,1 @@
+"""The run on disk: paths, Zarr arrays, the ledger, tables and queries."""

@@ -1,0 +1,42 @@
+"""One writer per run. The lock is the kernel's, so that it is gone when its process is, however it died."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import RunError
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file at `path`. Raises RunError, naming the holder, when another process has it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(fd, 200).decode(errors="replace").strip() or "another process"
+            raise RunError(
+                f"The run {path.parent} is being written by {holder}. Wait for it to end, or stop it, then {what} again."
+            ) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the lock file at `path`, if anyone."""
+    if not path.exists():
+        return None
+    with path.open("r+b") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return handle.read(200).decode(errors="replace").strip() or "another process"
+    return None

@@ -16,7 +16,7 @@ from ..storage.layout import BandedArray
 from ..storage.ledger import Ledger, Record
 from ..storage.paths import activations_key, pooled_key
 from ..storage.run import Run
-from ..storage.shards import ShardBuffer, create_arrays, open_array, write_shard
+from ..storage.shards import ShardBuffer, create_arrays, open_array
 from .base import chosen_sites, require_complete
 
 
@@ -75,16 +75,16 @@ def _pool_partition(run: Run, source: BandedArray, target: BandedArray, shard: S
     for plane in range(source.planes):
         values = torch.from_numpy(read_rows(array, slice(plane, plane + 1), rows)[0]).to(tensor.dtype)
         store_rows(tensor, plane, 0, pool(values, segments, "max"))
-    buffers, bad = shard.finish(len(members))
+    finished = shard.finish(len(members))
     key = target.shard_key(partition)
-    written = write_shard(run.path / key, buffers)
+    finished.write(run.path / key)
     return Record(
         partition,
         0,
         len(members),
         len(members),
         0,
-        {key: written},
-        {target.key: bad} if bad else {},
+        {key: (finished.size, finished.crc)},
+        {target.key: finished.non_finite} if finished.non_finite else {},
         source=run.records[partition].finished,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .spec import CaptureSpec
 from .tokens import Tokens
 
 
@@ -47,6 +48,13 @@ def make_batch(tokens: Tokens, examples: np.ndarray, pad_id: int, padding: str, 
         np.arange(len(examples)) * longest + first,
         *(torch.from_numpy(a).to(device) for a in (ids, mask, positions)),
     )
+
+
+def batch_size(spec: CaptureSpec, device_type: str) -> int:
+    """Padded tokens in one forward pass. On 2 cores, 4096 tokens took 1.3 to 1.4 times as long per token as 1024."""
+    if spec.batch_tokens == "auto":
+        return 1024 if device_type == "cpu" else 8192
+    return spec.batch_tokens
 
 
 def groups(lengths: np.ndarray, batch_tokens: int) -> Iterator[slice]:

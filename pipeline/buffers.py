@@ -12,7 +12,7 @@ from ..storage import faults
 from ..storage.layout import BandedArray
 from ..storage.ledger import Ledger, Record
 from ..storage.paths import POSITIONS, TOKENS, activations_key, pooled_key
-from ..storage.shards import ShardBuffer, row_pieces, write_shard
+from ..storage.shards import ShardBuffer, row_pieces
 from .batches import Batch
 from .sites import Point
 from .tokens import Tokens
@@ -121,11 +121,12 @@ class PartitionBuffers:
         non_finite: dict[str, int] = {}
         for key, shard in self._shards.items():
             rows = done.examples if key.startswith("pooled") else done.rows
-            buffers, bad = shard.finish(rows)
-            if bad:
-                non_finite[key] = bad
+            finished = shard.finish(rows)
+            if finished.non_finite:
+                non_finite[key] = finished.non_finite
             path = shard.array.shard_key(done.partition)
-            shards[path] = write_shard(root / path, buffers)
+            finished.write(root / path)
+            shards[path] = (finished.size, finished.crc)
             faults.crash_point("after-shard")
         faults.crash_point("before-ledger")
         record = Record(

@@ -66,12 +66,13 @@ def plan_spec(spec: Spec | str | Path | dict[str, Any], overrides: list[str] | N
 
 
 def _estimate(prepared: Prepared, device: str, paths: RunPaths) -> Estimate:
-    from .batches import padded_tokens
+    from .batches import batch_size, padded_tokens
 
     plan, tokens, spec = prepared.plan, prepared.tokens, prepared.request.spec
     lengths = tokens.lengths
     total = int(lengths.sum())
-    padded = sum(padded_tokens(lengths[plan.members(p)], spec.capture.batch_tokens) for p in range(plan.partitions))
+    most = batch_size(spec.capture, device)
+    padded = sum(padded_tokens(lengths[plan.members(p)], most) for p in range(plan.partitions))
     done = Ledger(paths.ledger(EXTRACT)).records()
     bytes_total, by_array = stored_bytes(prepared)
     left = bytes_total - sum(r.bytes for r in done.values())

@@ -18,12 +18,14 @@ from ..storage.lock import locked
 from ..storage.paths import RunPaths
 from ..storage.shards import create_arrays
 from ..storage.tables import write_table
+from .plan import Plan
 from .prepare import Prepared, Request, examples_table, prepare, versions
 from .spec import Spec
 
 if TYPE_CHECKING:
     import torch
 
+    from .buffers import PartitionBuffers
     from .sites import Point
 
 _OURS = {
@@ -105,16 +107,19 @@ def extract(request: Request, progress: Progress, *, redo: frozenset[int] = froz
     from .model import choose_device, load_model
     from .sites import resolve
 
+    todo = [p for p in range(prepared.plan.partitions) if p not in done]
     device = choose_device(request.spec.model.device)
     progress.note(f"loading the model on {device}")
-    model = load_model(request.source, prepared.config, getattr(torch, prepared.dtype), device)
+    with ThreadPoolExecutor(1) as meanwhile:
+        memory = meanwhile.submit(allocate, prepared.plan, len(todo))
+        model = load_model(request.source, prepared.config, getattr(torch, prepared.dtype), device)
+        buffers = memory.result()
     points = resolve(model, request.spec.capture, prepared.layers)
     if not identity:
         progress.note("comparing with plain transformers")
         initialise(paths, prepared, model, points, device)
-    todo = [p for p in range(prepared.plan.partitions) if p not in done]
     progress.start(prepared.plan.partitions, len(done), int(tokens_left(prepared, todo)), bytes_per_token(prepared))
-    return compute(model, points, prepared, todo, paths.root, ledger, device, progress)
+    return compute(model, points, prepared, todo, buffers, paths.root, ledger, progress)
 
 
 def check_identity(paths: RunPaths, request: Request) -> dict[str, Any] | None:
@@ -219,27 +224,34 @@ def stored_bytes(prepared: Prepared) -> tuple[int, dict[str, int]]:
     return sum(by_array.values()), by_array
 
 
+def allocate(plan: Plan, partitions: int) -> "list[PartitionBuffers]":
+    """Memory for the partition that is computed and the one that is written."""
+    from .buffers import PartitionBuffers
+
+    return [PartitionBuffers(plan.arrays) for _ in range(min(2, partitions))]
+
+
 def compute(
     model: "torch.nn.Module",
     points: list["Point"],
     prepared: Prepared,
     todo: list[int],
+    free: "list[PartitionBuffers]",
     root: Path,
     ledger: Ledger,
-    device: "torch.device",
     progress: Progress,
 ) -> list[Record]:
-    """Run the model over the partitions in `todo`. One is written while the next is computed: two are in memory.
+    """Run the model over the partitions in `todo`. One is written while the next is computed, so `free` has two buffers.
 
     Raises Interrupted on Ctrl-C or SIGTERM, after the partition that was being written is safe.
     """
-    from .batches import groups, make_batch
-    from .buffers import PartitionBuffers
+    from .batches import batch_size, groups, make_batch
     from .capture import Capture
 
     spec, tokens, plan = prepared.request.spec, prepared.tokens, prepared.plan
+    device = next(model.parameters()).device
+    most = batch_size(spec.capture, device.type)
     capture = Capture(model, points)
-    free = [PartitionBuffers(plan.arrays) for _ in range(min(2, len(todo)))]
     writing: Future[Record] | None = None
     records: list[Record] = []
 
@@ -257,7 +269,7 @@ def compute(
                 buffers = free[n % len(free)]
                 buffers.start(partition)
                 members = plan.members(partition)
-                for group in groups(tokens.lengths[members], spec.capture.batch_tokens):
+                for group in groups(tokens.lengths[members], most):
                     batch = make_batch(tokens, members[group], prepared.pad_id, spec.capture.padding, device)
                     buffers.begin(batch, tokens)
                     capture.forward(batch, buffers.take)

@@ -83,8 +83,8 @@ class CaptureSpec(Section):
     """Leave the first N tokens of every text out of the pool."""
     pool_from: str | None = None
     """Leave everything before this landmark out of the pool, such as an opening that texts share."""
-    batch_tokens: int = Field(default=4096, ge=1)
-    """Padded tokens in one forward pass."""
+    batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Padded tokens in one forward pass; auto is 1024 on a CPU (whose caches larger batches overflow), 8192 on a GPU."""
     padding: Literal["right", "left"] = "right"
     """Where pads go in a batch. They are never stored."""
 

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 ROW_TILE = 256
-COLUMN_TILE = 128
+COLUMN_TILE = 256
 Compression = Literal["none", "zstd"]
 
 # zarr has no bfloat16: its 16 bits are kept as uint16, and the true dtype stands in the array's attributes.

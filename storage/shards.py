@@ -16,8 +16,8 @@ so a value is copied once, from the model's output to its final place. Row tiles
 Format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
 """
 
-import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
@@ -28,10 +28,12 @@ from numcodecs import zstd
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from ..errors import StorageError
-from .files import Buffer, make_directory, write_in_place
+from .files import PAGE, Buffer, aligned_buffer, make_directory, write_in_place
 from .layout import BandedArray
 
 ZSTD_LEVEL = 1
+_CRC = 4  # bytes of a checksum
+_INDEX_ENTRY = 16  # bytes of a chunk's offset and size
 _MISSING = np.uint64(2**64 - 1)
 _FLOAT_BITS = {  # dtype -> (unsigned integer of its size, mask of all but the sign, bits of infinity)
     "float32": (np.uint32, 0x7FFFFFFF, 0x7F800000),
@@ -73,61 +75,84 @@ class ShardBuffer:
     def __init__(self, array: BandedArray) -> None:
         self.array = array
         item = array.stored_dtype.itemsize
-        elements = array.row_tile * array.column_tile
-        self._chunk_bytes = elements * item
-        self._slot = self._chunk_bytes + 4  # a chunk and its checksum
+        self._chunk_bytes = array.row_tile * array.column_tile * item
+        self._slot = slot = self._chunk_bytes + _CRC  # a chunk and its checksum
         self._tiles = array.planes * array.column_tiles  # chunks in a row tile
-        size = array.row_tiles * self._tiles * self._slot
-        self._bytes = mmap.mmap(-1, size)  # page-aligned, and given back when dropped
-        slot = self._slot
+        chunks = array.row_tiles * self._tiles
+        self._buffer = aligned_buffer(chunks * (slot + _INDEX_ENTRY) + _CRC)
         self.values = np.ndarray(
             (array.row_tiles, array.planes, array.row_tile, array.column_tiles, array.column_tile),
             dtype=array.stored_dtype,
-            buffer=self._bytes,
+            buffer=self._buffer,
             strides=(self._tiles * slot, array.column_tiles * slot, array.column_tile * item, slot, item),
         )
+        np.frombuffer(self._buffer, np.uint8)[::PAGE] = 0  # have the memory now, not while the model waits
 
     def put(self, row: int, values: np.ndarray) -> None:
-        """Copy `values` [rows, width] (or [rows]) of plane 0 to `row` onwards; for what is small."""
-        tile = self.array.row_tile
-        for source, (t, start, stop) in row_pieces(row, len(values), tile):
+        """Copy `values` [rows] to `row` onwards of a 1-D array."""
+        for source, (t, start, stop) in row_pieces(row, len(values), self.array.row_tile):
             self.values[t, 0, start:stop, 0, 0] = values[source]
 
-    def finish(self, rows: int) -> tuple[list[Buffer], int]:
-        """Close the shard over its first `rows` rows: the buffers of the file in order, and the non-finite values."""
+    def finish(self, rows: int) -> "FinishedShard":
+        """Close the shard over its first `rows` rows. What is returned shares this buffer's memory."""
+        self._fill_padding(rows)
+        if self.array.compression == "zstd":
+            return self._compressed(rows)
+        view = memoryview(self._buffer)
+        count = self._chunks(rows)
+        non_finite = crc = 0
+        for start in range(0, count * self._slot, self._slot):
+            end, next_start = start + self._chunk_bytes, start + self._slot
+            chunk = view[start:end]
+            non_finite += self._non_finite(chunk, start // self._slot, rows)
+            view[end:next_start] = crc32c(chunk).to_bytes(_CRC, "little")
+            crc = crc32c(view[start:next_start], crc)  # here, while the chunk is in the processor's cache
+        index = self._index(np.full(count, self._slot))
+        end = count * self._slot
+        view[end : end + len(index)] = index
+        return FinishedShard(self._buffer, end + len(index), crc32c(index, crc), non_finite)
+
+    def _compressed(self, rows: int) -> "FinishedShard":
+        view = memoryview(self._buffer)
+        encoded: list[bytes] = []
+        non_finite = 0
+        for i in range(self._chunks(rows)):
+            chunk = view[i * self._slot : i * self._slot + self._chunk_bytes]
+            non_finite += self._non_finite(chunk, i, rows)
+            packed = zstd.compress(chunk, ZSTD_LEVEL)
+            encoded.append(packed + crc32c(packed).to_bytes(_CRC, "little"))
+        data = b"".join([*encoded, self._index(np.array([len(e) for e in encoded]))])
+        return FinishedShard(data, len(data), crc32c(data), non_finite)
+
+    def _chunks(self, rows: int) -> int:
+        """Chunks in the row tiles that hold a row."""
+        return ceil(rows / self.array.row_tile) * self._tiles
+
+    def _fill_padding(self, rows: int) -> None:
+        """Make the rows and columns of used chunks that hold nothing say so, whatever was there before."""
         array = self.array
         used = ceil(rows / array.row_tile)
-        if used and (tail := rows - (used - 1) * array.row_tile) < array.row_tile:
-            self.values[used - 1, :, tail:] = array.fill
-        view = memoryview(self._bytes)
-        non_finite = 0
-        encoded: list[Buffer] = []
-        sizes = np.empty(used * self._tiles, dtype=np.uint64)
-        for i in range(used * self._tiles):
-            chunk = view[i * self._slot : i * self._slot + self._chunk_bytes]
-            valid = min(array.row_tile, rows - i // self._tiles * array.row_tile)
-            non_finite += count_non_finite(chunk[: self._chunk_bytes // array.row_tile * valid], array.dtype)
-            if array.compression == "zstd":
-                packed = zstd.compress(chunk, ZSTD_LEVEL)
-                encoded += [packed, crc32c(packed).to_bytes(4, "little")]
-                sizes[i] = len(packed) + 4
-            else:
-                end = i * self._slot + self._chunk_bytes
-                view[end : end + 4] = crc32c(chunk).to_bytes(4, "little")
-                sizes[i] = self._slot
-        if array.compression == "none":
-            encoded = [view[: used * self._tiles * self._slot]]
-        return [*encoded, self._index(sizes)], non_finite
+        if used:
+            self.values[used - 1, :, rows - (used - 1) * array.row_tile :] = array.fill
+        if pad := array.column_tiles * array.column_tile - array.width:
+            self.values[:used, :, :, -1, -pad:] = array.fill
+
+    def _non_finite(self, chunk: memoryview, i: int, rows: int) -> int:
+        array = self.array
+        tile, column = i // self._tiles, i % array.column_tiles
+        valid_rows = min(array.row_tile, rows - tile * array.row_tile)
+        valid_columns = min(array.column_tile, array.width - column * array.column_tile)
+        return count_non_finite(chunk, array.dtype, array.column_tile, valid_rows, valid_columns)
 
     def _index(self, sizes: np.ndarray) -> bytes:
-        """The shard's index [row_tile x plane x column_tile] -> (offset, size), in zarr's order: plane first."""
+        """The shard's index [plane, row_tile, column_tile] -> (offset, bytes), for chunks written row tile first."""
         array = self.array
         index = np.full((array.row_tiles * self._tiles, 2), _MISSING)
-        index[: len(sizes), 0] = np.concatenate([[0], np.cumsum(sizes)[:-1]]) if len(sizes) else 0
+        index[: len(sizes), 0] = np.cumsum(sizes) - sizes
         index[: len(sizes), 1] = sizes
         ordered = index.reshape(array.row_tiles, array.planes, array.column_tiles, 2).transpose(1, 0, 2, 3)
         data = np.ascontiguousarray(ordered).astype("<u8").tobytes()
-        return data + crc32c(data).to_bytes(4, "little")
+        return data + crc32c(data).to_bytes(_CRC, "little")
 
 
 def row_pieces(row: int, count: int, tile: int) -> Iterator[tuple[slice, tuple[int, int, int]]]:
@@ -140,23 +165,28 @@ def row_pieces(row: int, count: int, tile: int) -> Iterator[tuple[slice, tuple[i
         done += stop - start
 
 
-def count_non_finite(data: memoryview, dtype: str) -> int:
-    """NaN and infinite values among the little-endian floats of `dtype` in `data`; integers have none."""
-    if dtype not in _FLOAT_BITS or not len(data):
+def count_non_finite(chunk: memoryview, dtype: str, columns: int, valid_rows: int, valid_columns: int) -> int:
+    """NaN and infinite values among the first rows and columns of a chunk of floats; integers have none."""
+    if dtype not in _FLOAT_BITS:
         return 0
     unsigned, mask, infinity = _FLOAT_BITS[dtype]
-    magnitude = np.frombuffer(data, dtype=unsigned) & unsigned(mask)
-    return int(np.count_nonzero(magnitude >= infinity)) if magnitude.max() >= infinity else 0
+    raw = np.frombuffer(chunk, dtype=unsigned).reshape(-1, columns)[:valid_rows, :valid_columns]
+    magnitude = raw & unsigned(mask)
+    return int(np.count_nonzero(magnitude >= infinity)) if magnitude.max(initial=0) >= infinity else 0
 
 
-def write_shard(path: Path, buffers: list[Buffer]) -> tuple[int, int]:
-    """Write a finished shard durably. Returns its size in bytes and the crc32c of the whole file."""
-    crc, size = 0, 0
-    for buffer in buffers:
-        crc = crc32c(buffer, crc)
-        size += len(buffer)
-    write_in_place(path, buffers)
-    return size, crc
+@dataclass(frozen=True)
+class FinishedShard:
+    """A shard ready to be written: the first `size` bytes of `buffer`, their crc32c, and its non-finite values."""
+
+    buffer: Buffer
+    size: int
+    crc: int
+    non_finite: int
+
+    def write(self, path: Path) -> None:
+        """Put the shard at `path`, durably."""
+        write_in_place(path, self.buffer, self.size)
 
 
 def check_shard(path: Path, size: int, crc: int, *, deep: bool) -> str | None:

@@ -20,8 +20,8 @@ test: lint
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	mkdir -p .venv/types && ln -sfn "$(CURDIR)" .venv/types/actlake
-	MYPYPATH=.venv/types $(BIN)/mypy -p actlake
+	mkdir -p .venv/types && ln -sfn "$(CURDIR)" .venv/types/actlake   # mypy does not follow editable installs
+	MYPYPATH=.venv/types $(BIN)/mypy -m actlake.cli -p actlake.jobs -p actlake.pipeline -p actlake.storage -p actlake.kernels
 	$(BIN)/lint-imports
 
 bench: install

@@ -22,9 +22,7 @@ app.add_typer(job_app, name="job")
 
 SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a key of the spec: a.b=value.", show_default=False)
-]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the spec: a.b=value.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Sites = Annotated[
     list[str] | None, typer.Option("--site", help="A site; repeat for several. Default: all.", show_default=False)
@@ -66,9 +64,7 @@ def run(spec: SpecPath, set_: Set = None, as_json: AsJson = False) -> None:
         show_job(name, summary)
     parity = outcome.run.identity["parity"]
     off = ", ".join(f"{site} {value:.1e}" for site, value in parity["relative"].items())
-    out.print(
-        f"Largest difference from plain transformers ({parity['dtype']}, share of a layer's largest value): {off}."
-    )
+    out.print(f"Largest difference from plain transformers ({parity['dtype']}, share of a layer's largest value): {off}.")
     new = len(outcome.records)
     what = (
         f"{new} of {outcome.run.partitions} partitions were extracted"
@@ -127,9 +123,7 @@ def verify(
     if faults and repair:
         with LiveProgress() as progress:
             left = put_right(opened, faults, progress)
-        out.print(
-            f"Repaired {len({(f.ledger, f.partition) for f in faults})} partitions." if not left else "Still wrong:"
-        )
+        out.print(f"Repaired {len({(f.ledger, f.partition) for f in faults})} partitions." if not left else "Still wrong:")
         faults = left
         for fault in faults:
             out.print(str(fault))
@@ -180,9 +174,7 @@ def max_(run: RunPath, sites: Sites = None, as_json: AsJson = False) -> None:
 
 
 @job_app.command()
-def median(
-    run: RunPath, labels: Labels = None, sites: Sites = None, pool: Pooled = "max", as_json: AsJson = False
-) -> None:
+def median(run: RunPath, labels: Labels = None, sites: Sites = None, pool: Pooled = "max", as_json: AsJson = False) -> None:
     """Median response of every neuron by class of a label."""
     from .pipeline.spec import MedianJob, make_job
 

@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .pipeline.estimate import Estimate, gib
@@ -38,9 +38,7 @@ class LiveProgress:
             self._status.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._status:
             self._status.stop()
         self._bar.stop()
@@ -126,7 +124,13 @@ def show_status(status: Status) -> None:
         ("stored", f"{status.examples:,} examples, {status.rows:,} rows, {gib(status.bytes)}"),
         (
             "rate",
-            f"{status.tokens_per_second:,.0f} tokens/s, {status.rows_per_second:,.0f} rows/s, {gib(status.bytes_per_second)}/s",
+            " ".join(
+                (
+                    f"{status.tokens_per_second:,.0f} tokens/s,",
+                    f"{status.rows_per_second:,.0f} rows/s,",
+                    f"{gib(status.bytes_per_second)}/s",
+                )
+            ),
         ),
         ("time to go", duration(status.seconds_left)),
         ("tables", ", ".join(status.tables) or "none"),

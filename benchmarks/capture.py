@@ -7,7 +7,8 @@ truncated  the same without the LM head and without a KV cache, as capture runs 
 extract    all layers and tokens of mlp_act and attn_out captured, checksummed and fsynced to disk
 
 The model is loaded and the two partition buffers are allocated before the clock starts (in a run, the buffers are
-allocated while the model loads); everything else is timed, to the last fsync. 64 texts, SmolLM2-135M. Set ACTLAKE_TEXTS to a JSONL of chain-of-thought texts to use those; see common.py.
+allocated while the model loads); everything else is timed, to the last fsync. 64 texts, SmolLM2-135M. Set
+ACTLAKE_TEXTS to a JSONL of chain-of-thought texts to use those; see common.py.
 """
 
 import shutil
@@ -17,7 +18,6 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from common import interleaved, report, spec_dict, texts_file
 
 from actlake.pipeline.batches import batch_size, groups, make_batch
 from actlake.pipeline.extract import Silent, allocate, compute
@@ -26,6 +26,7 @@ from actlake.pipeline.prepare import make_request, prepare
 from actlake.pipeline.sites import resolve
 from actlake.pipeline.spec import load_spec
 from actlake.storage.ledger import Ledger
+from common import interleaved, report, spec_dict, texts_file
 
 TEXTS = 64
 
@@ -69,7 +70,9 @@ def main(runs: str = "5", *overrides: str) -> None:
                 shutil.rmtree(root)
 
         seconds = interleaved(int(runs), clear, plain=plain, truncated=truncated, extract=extract)
-        print(f"{TEXTS} texts, {int(tokens.lengths.sum()):,} tokens, {len(batches)} batches, {plan.partitions} partitions, {prepared.dtype}")
+        print(
+            f"{TEXTS} texts, {int(tokens.lengths.sum()):,} tokens, {len(batches)} batches, {plan.partitions} partitions, {prepared.dtype}"
+        )
         report(seconds, "plain")
         report(seconds, "truncated")
 

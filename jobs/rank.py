@@ -50,15 +50,15 @@ def _ranked(run: Run, job: RankJob, wanted: dict[str, np.ndarray], note: Callabl
     found: list[pa.RecordBatch] = []
     for site in chosen_sites(run, job.sites):
         note(f"ranking {site}")
-        bits = job.significant_bits or (DEFAULT_BITS if run.pooled_dtype(site, job.pool) == "float32" else None)
+        dtype = run.pooled(site, job.pool).attrs["dtype"]
+        bits = job.significant_bits or (DEFAULT_BITS if dtype == "float32" else None)
         for block in blocks(run, site, job.pool):
             values = block.values if bits is None else round_significant(block.values, bits)
             scores = np.ascontiguousarray(values.T)
             count = len(scores)
             for label, positive in wanted.items():
                 parts = [
-                    average_precision(scores[i : i + _NEURONS_AT_ONCE], positive)
-                    for i in range(0, count, _NEURONS_AT_ONCE)
+                    average_precision(scores[i : i + _NEURONS_AT_ONCE], positive) for i in range(0, count, _NEURONS_AT_ONCE)
                 ]
                 found.append(
                     pa.record_batch(

@@ -3,15 +3,16 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 
-from ..kernels.pool import pool
+from ..kernels.pool import Pool, pool
 from ..storage import faults
 from ..storage.layout import BandedArray
 from ..storage.ledger import Ledger, Record
-from ..storage.paths import POSITIONS, TOKENS, activations_key, pooled_key
+from ..storage.paths import POOLED, POSITIONS, TOKENS, activations_key, pooled_key
 from ..storage.shards import ShardBuffer, row_pieces
 from .batches import Batch
 from .sites import Point
@@ -19,7 +20,7 @@ from .tokens import Tokens
 
 
 def store_rows(shard: torch.Tensor, plane: int, row: int, values: torch.Tensor) -> None:
-    """Copy `values` [rows, width] to `row` onwards of a plane of a shard [row_tiles, planes, row_tile, column_tiles, column_tile]."""
+    """Copy `values` [rows, width] to `row` onwards of a plane of a shard, laid out as `ShardBuffer.values`."""
     tile, column = shard.shape[2], shard.shape[4]
     whole = values.shape[1] // column * column
     for source, (t, start, stop) in row_pieces(row, len(values), tile):
@@ -56,7 +57,7 @@ class PartitionBuffers:
         self._shards = {array.key: ShardBuffer(array) for array in arrays}
         self._tensors = {key: as_tensor(shard) for key, shard in self._shards.items() if len(shard.array.dims) > 1}
         self._keeps_rows = TOKENS in self._shards
-        self._pools = list(dict.fromkeys(a.key.split("/")[1] for a in arrays if a.key.startswith("pooled")))
+        self._pools = [p for p in get_args(Pool) if any(a.key.startswith(f"{POOLED}/{p}/") for a in arrays)]
         self._filled = _Filled()
         self._pieces: list[tuple[slice | torch.Tensor, int]] = []
         self._segments: list[tuple[int, int]] = []
@@ -77,9 +78,7 @@ class PartitionBuffers:
             if not self._keeps_rows or not len(kept):
                 continue
             whole = len(kept) == length
-            source = (
-                slice(first, first + length) if whole else torch.from_numpy(first + kept.astype(np.int64)).to(device)
-            )
+            source = slice(first, first + length) if whole else torch.from_numpy(first + kept.astype(np.int64)).to(device)
             self._pieces.append((source, row))
             self._shards[TOKENS].put(row, tokens.ids_of(example)[kept])
             self._shards[POSITIONS].put(row, kept)
@@ -120,7 +119,7 @@ class PartitionBuffers:
         shards: dict[str, tuple[int, int]] = {}
         non_finite: dict[str, int] = {}
         for key, shard in self._shards.items():
-            rows = done.examples if key.startswith("pooled") else done.rows
+            rows = done.examples if key.startswith(POOLED) else done.rows
             finished = shard.finish(rows)
             if finished.non_finite:
                 non_finite[key] = finished.non_finite
@@ -129,8 +128,6 @@ class PartitionBuffers:
             shards[path] = (finished.size, finished.crc)
             faults.crash_point("after-shard")
         faults.crash_point("before-ledger")
-        record = Record(
-            done.partition, 0, done.examples, done.rows, done.tokens, shards, non_finite, round(done.seconds, 3)
-        )
+        record = Record(done.partition, 0, done.examples, done.rows, done.tokens, shards, non_finite, round(done.seconds, 3))
         ledger.commit(record)
         return record

@@ -121,7 +121,5 @@ def widths(model: torch.nn.Module, points: list[Point], batch: Batch) -> dict[st
         capture.forward(batch, lambda point, values: found.setdefault(point.site, set()).add(values.shape[1]))
     for site, sizes in found.items():
         if len(sizes) > 1:
-            raise ModelError(
-                f"The site {site} has blocks of different widths {sorted(sizes)}: choose layers of one width."
-            )
+            raise ModelError(f"The site {site} has blocks of different widths {sorted(sizes)}: choose layers of one width.")
     return {site: sizes.pop() for site, sizes in found.items()}

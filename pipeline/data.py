@@ -53,9 +53,7 @@ def load_examples(spec: DataSpec) -> Examples:
     records = list(_records(spec.path))
     if not records:
         raise DataError(f"{spec.path} holds no examples; expected at least one record.")
-    fields = (
-        [f for _, f, _, _ in string.Formatter().parse(spec.text) if f is not None] if spec.is_template else [spec.text]
-    )
+    fields = [f for _, f, _, _ in string.Formatter().parse(spec.text) if f is not None] if spec.is_template else [spec.text]
     needed = [spec.id, *fields, *spec.labels]
     for number, record in enumerate(records, 1):
         for column in needed:
@@ -66,9 +64,7 @@ def load_examples(spec: DataSpec) -> Examples:
                 )
     for label in spec.labels:
         if label in RESERVED:
-            raise DataError(
-                f"A label cannot be called {label!r}: the run has a column of that name. Rename it in the data."
-            )
+            raise DataError(f"A label cannot be called {label!r}: the run has a column of that name. Rename it in the data.")
     ids = [str(r[spec.id]) for r in records]
     _check_ids(spec.path, ids)
     texts, landmarks = [], []
@@ -151,9 +147,7 @@ def _csv_rows(file: Path) -> Iterator[dict[str, Any]]:
     text = "".join(line for _, line in _decoded_lines(file))
     for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
         if None in row or None in row.values():
-            raise DataError(
-                f"{file}: record {number} has not as many fields as the header. Quote fields that hold commas."
-            )
+            raise DataError(f"{file}: record {number} has not as many fields as the header. Quote fields that hold commas.")
         yield dict(row)
 
 
@@ -245,7 +239,5 @@ def _labels(spec: DataSpec, label: str, values: list[Any], ids: list[str]) -> li
         return [int(v) for v in found]
     kinds = {type(v).__name__ for v in found}
     if len(kinds) > 1:
-        raise DataError(
-            f"{spec.path}: the label {label!r} mixes {' and '.join(sorted(kinds))}; expected one kind of class."
-        )
+        raise DataError(f"{spec.path}: the label {label!r} mixes {' and '.join(sorted(kinds))}; expected one kind of class.")
     return found

@@ -123,7 +123,7 @@ def extract(request: Request, progress: Progress, *, redo: frozenset[int] = froz
 
 
 def check_identity(paths: RunPaths, request: Request) -> dict[str, Any] | None:
-    """The identity of the run on disk, None where there is none. Raises RunError, with the difference, if it is another's."""
+    """The identity of the run on disk, None where there is none. Raises RunError with the difference if it is another's."""
     if not paths.identity.exists():
         return None
     identity = json.loads(paths.identity.read_text())
@@ -218,8 +218,7 @@ def stored_bytes(prepared: Prepared) -> tuple[int, dict[str, int]]:
     rows = np.add.reduceat(prepared.tokens.rows[plan.order], plan.first[:-1])
     examples = np.diff(plan.first)
     by_array = {
-        a.key: sum(a.shard_bytes(int(n)) for n in (examples if a.key.startswith("pooled") else rows))
-        for a in plan.arrays
+        a.key: sum(a.shard_bytes(int(n)) for n in (examples if a.key.startswith("pooled") else rows)) for a in plan.arrays
     }
     return sum(by_array.values()), by_array
 

@@ -20,9 +20,7 @@ _TEXTS = 3
 _LONGEST = 256  # tokens; enough to see an error of masks or positions, and cheap
 
 
-def parity_receipt(
-    model: torch.nn.Module, points: list[Point], prepared: Prepared, device: torch.device
-) -> dict[str, Any]:
+def parity_receipt(model: torch.nn.Module, points: list[Point], prepared: Prepared, device: torch.device) -> dict[str, Any]:
     """Compare a padded, truncated, hooked batch with plain forward passes: {site: largest difference} and more.
 
     Raises ModelError when a site is off by more than the tolerance of the dtype.

@@ -116,9 +116,7 @@ def _arrays(
             found.append(BandedArray(key, ("row",), "int32", 1, band, partitions, 1))
         for site, width in widths.items():
             dims = ("layer", "row", "neuron")
-            found.append(
-                BandedArray(activations_key(site), dims, dtype, planes[site], band, partitions, width, compression)
-            )
+            found.append(BandedArray(activations_key(site), dims, dtype, planes[site], band, partitions, width, compression))
     for operation in spec.capture.pool:
         kind = "float32" if operation == "mean" else dtype
         for site, width in widths.items():

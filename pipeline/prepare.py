@@ -40,9 +40,7 @@ class Request:
             },
             "capture": {
                 "sites": spec.capture.site_paths,
-                **spec.capture.model_dump(
-                    mode="json", include={"layers", "tokens", "pool", "pool_skip_first", "pool_from"}
-                ),
+                **spec.capture.model_dump(mode="json", include={"layers", "tokens", "pool", "pool_skip_first", "pool_from"}),
             },
             "store": spec.store.model_dump(mode="json", include={"partition_bytes", "compression"}),
         }

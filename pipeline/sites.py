@@ -111,9 +111,7 @@ def _built_in(
         present = [path in modules for path in paths]
         if any(present):
             _refuse_gaps(site, layers, present, paths, modules)
-            return [
-                Point(site, i, layer, path, side) for i, (layer, path) in enumerate(zip(layers, paths, strict=True))
-            ]
+            return [Point(site, i, layer, path, side) for i, (layer, path) in enumerate(zip(layers, paths, strict=True))]
     raise ModelError(
         f"The site {site} was not found: block {layers[0]} has none of {', '.join(names)}. Fused mixture-of-experts "
         f"keep their neurons in parameters, not modules. {_tree(modules, f'{blocks}.{layers[0]}.')} "
@@ -131,9 +129,7 @@ def _explicit(site: str, path: str, layers: tuple[int, ...], modules: dict[str, 
     paths = [template.replace("{layer}", str(layer)) for layer in layers]
     present = [p in modules for p in paths]
     _refuse_gaps(site, layers, present, paths, modules)
-    return [
-        Point(site, i, layer, p, side, int(item or 0)) for i, (layer, p) in enumerate(zip(layers, paths, strict=True))
-    ]
+    return [Point(site, i, layer, p, side, int(item or 0)) for i, (layer, p) in enumerate(zip(layers, paths, strict=True))]
 
 
 def _refuse_gaps(

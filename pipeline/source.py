@@ -64,9 +64,7 @@ def locate(spec: ModelSpec) -> Source:
         return Source(str(file.parent), file.name, None, spec.trust_remote_code)
     if file.is_dir():
         if not (file / "config.json").is_file():
-            raise ModelError(
-                f"model.path: the folder {file} has no config.json. Expected one saved with save_pretrained."
-            )
+            raise ModelError(f"model.path: the folder {file} has no config.json. Expected one saved with save_pretrained.")
         return Source(str(file), None, None, spec.trust_remote_code)
     if path.count("/") > 1 or path.startswith((".", "/", "~")):
         raise ModelError(f"model.path: there is no folder {path}. Expected a local folder, a .gguf file or a hub id.")
@@ -100,10 +98,8 @@ def _digest(source: Source, patterns: tuple[str, ...]) -> str:
     if not source.is_local:
         return f"hub:{source.name}@{_commit(source)}"
     folder = Path(source.name)
-    if source.gguf:
-        files = [folder / source.gguf]
-    else:
-        files = sorted({f for p in patterns for f in folder.glob(p) if f.is_file()})
+    found = [folder / source.gguf] if source.gguf else [f for p in patterns for f in folder.glob(p) if f.is_file()]
+    files = sorted(set(found))
     whole = sum(f.stat().st_size for f in files) <= _WHOLE
     sha = hashlib.sha256()
     for file in files:

@@ -110,9 +110,7 @@ class CaptureSpec(Section):
                 continue
             for name, path in site.items():
                 if not _NAME.fullmatch(name) or name in SITES:
-                    raise ValueError(
-                        f"{name!r} cannot name a site of your own: use letters, digits and _, no built-in name"
-                    )
+                    raise ValueError(f"{name!r} cannot name a site of your own: use letters, digits and _, no built-in name")
                 if not _MODULE_PATH.fullmatch(path):
                     raise ValueError(
                         f"{path!r} is not a module path: expected MODULE:input or MODULE:output, "
@@ -196,7 +194,7 @@ Job = RankJob | MedianJob | MaxJob
 JOBS: dict[str, type[Job]] = {"max": MaxJob, "median": MedianJob, "rank": RankJob}
 
 
-def make_job[T: Job](kind: type[T], **options: Any) -> T:
+def make_job(kind: type[Job], **options: Any) -> Job:
     """A job with its options checked. Raises SpecError."""
     try:
         return kind.model_validate(options)
@@ -255,9 +253,7 @@ class Spec(Section):
         if "landmarks" in self.capture.kept and not self.data.landmarks:
             raise ValueError("capture.tokens: landmarks needs data.landmarks: name at least one")
         if (place := self.capture.pool_from) and place not in self.data.landmarks:
-            raise ValueError(
-                f"capture.pool_from: {place!r} is not among data.landmarks {list(self.data.landmarks)}: add it"
-            )
+            raise ValueError(f"capture.pool_from: {place!r} is not among data.landmarks {list(self.data.landmarks)}: add it")
         for entry in self.jobs:
             for label in getattr(entry.job, "labels", ()):
                 if label not in self.data.labels:

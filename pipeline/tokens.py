@@ -55,7 +55,7 @@ class Tokens:
 def tokenize(spec: Spec, examples: Examples, tokenizer: Any, limit: int | None) -> Tokens:
     """Tokenize as the tokenizer does by default (its own special tokens and nothing else).
 
-    Raises DataError for texts longer than `limit` tokens unless data.truncate is set, and for landmarks that fall on no token.
+    Raises DataError for texts longer than `limit` tokens unless data.truncate is set, and for landmarks on no token.
     """
     if spec.data.landmarks and not tokenizer.is_fast:
         raise DataError("Landmarks need a fast tokenizer (one with a tokenizer.json): this model has only a slow one.")

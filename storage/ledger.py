@@ -30,7 +30,7 @@ class Record:
 
     shards: key of each shard -> [bytes, crc32c of the whole object].
     non_finite: array key -> NaN and infinite values in it; only where there are any.
-    tokens: tokens that went through the model, pads left out. seconds: of computing, from the first batch to the end of the last.
+    tokens: tokens that went through the model, pads left out. seconds: of computing.
     source: for a job's array, `finished` of the record that it was computed from.
     """
 

@@ -124,9 +124,8 @@ class Run:
         self._check_site(site)
         key = pooled_key(operation, site)
         if not (self.path / key).exists():
-            raise StorageError(
-                f"The run has no pooled {operation} of {site}. If it kept all tokens, `actlake job {operation} {self.path}` makes it."
-            )
+            hint = f" `actlake job max {self.path}` makes it if all tokens were kept." if operation == "max" else ""
+            raise StorageError(f"The run has no pooled {operation} of {site}: it was not among capture.pool.{hint}")
         ids = np.asarray(self.examples["id"], dtype=object)[self.committed]
         return self._array(key, site, "example", self._column("pooled_row")[self.committed], {"example": ids})
 
@@ -134,9 +133,7 @@ class Run:
         """A job's result, such as `rank`. Raises RunError when there is none of that name."""
         if name not in table_names(self.paths):
             there = ", ".join(table_names(self.paths)) or "none yet"
-            raise RunError(
-                f"The run has no table {name!r} (it has: {there}). `actlake job {name} {self.path}` makes it."
-            )
+            raise RunError(f"The run has no table {name!r} (it has: {there}). `actlake job {name} {self.path}` makes it.")
         return read_table(self.paths.table(name))
 
     def sql(self, text: str) -> pa.Table:
@@ -148,16 +145,14 @@ class Run:
         fields = dict(self.plan["arrays"][key])
         return BandedArray(**(fields | {"dims": tuple(fields["dims"])}))
 
-    def pooled_dtype(self, site: str, operation: str) -> str:
-        return true_dtype(self._zarr(pooled_key(operation, site)))
-
     def _array(self, key: str, site: str, dim: str, rows: np.ndarray, coords: dict[str, Any]) -> xr.DataArray:
-        lazy = indexing.LazilyIndexedArray(CommittedRows(self._zarr(key), rows))
+        array = self._zarr(key)
+        lazy = indexing.LazilyIndexedArray(CommittedRows(array, rows))
         return xr.DataArray(
             xr.Variable(("layer", dim, "neuron"), lazy),
             coords={"layer": self.layers(site), **coords},
             name=site,
-            attrs={"site": site, "dtype": self.dtype, "run": str(self.path)},
+            attrs={"site": site, "dtype": true_dtype(array), "run": str(self.path)},
         )
 
     def _zarr(self, key: str) -> zarr.Array:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from crc32c import crc32c
 import numpy as np
 import zarr
+from crc32c import crc32c
 from numcodecs import zstd
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -35,10 +35,10 @@ ZSTD_LEVEL = 1
 _CRC = 4  # bytes of a checksum
 _INDEX_ENTRY = 16  # bytes of a chunk's offset and size
 _MISSING = np.uint64(2**64 - 1)
-_FLOAT_BITS = {  # dtype -> (unsigned integer of its size, mask of all but the sign, bits of infinity)
-    "float32": (np.uint32, 0x7FFFFFFF, 0x7F800000),
-    "float16": (np.uint16, 0x7FFF, 0x7C00),
-    "bfloat16": (np.uint16, 0x7FFF, 0x7F80),
+_INFINITY = {  # dtype -> the bits of infinity; those of every NaN of the same sign are above
+    "float32": np.uint32(0x7F800000),
+    "float16": np.uint16(0x7C00),
+    "bfloat16": np.uint16(0x7F80),
 }
 
 
@@ -167,12 +167,15 @@ def row_pieces(row: int, count: int, tile: int) -> Iterator[tuple[slice, tuple[i
 
 def count_non_finite(chunk: memoryview, dtype: str, columns: int, valid_rows: int, valid_columns: int) -> int:
     """NaN and infinite values among the first rows and columns of a chunk of floats; integers have none."""
-    if dtype not in _FLOAT_BITS:
+    if dtype not in _INFINITY:
         return 0
-    unsigned, mask, infinity = _FLOAT_BITS[dtype]
-    raw = np.frombuffer(chunk, dtype=unsigned).reshape(-1, columns)[:valid_rows, :valid_columns]
-    magnitude = raw & unsigned(mask)
-    return int(np.count_nonzero(magnitude >= infinity)) if magnitude.max(initial=0) >= infinity else 0
+    infinity = _INFINITY[dtype]
+    sign = ~(~infinity.dtype.type(0) >> 1)
+    bits = np.frombuffer(chunk, dtype=infinity.dtype).reshape(-1, columns)[:valid_rows, :valid_columns]
+    # Read as signed numbers, the largest is the largest positive float; unsigned, it is the largest negative one.
+    if bits.view(f"i{bits.itemsize}").max() < infinity and bits.max() < sign | infinity:
+        return 0
+    return int(np.count_nonzero(bits & ~sign >= infinity))
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,4 @@ def open_array(root: Path, key: str) -> zarr.Array:
     try:
         return zarr.open_array(str(root / key), mode="r")
     except (FileNotFoundError, zarr.errors.ArrayNotFoundError) as error:
-        raise StorageError(
-            f"There is no array {key} in {root}. `actlake status {root}` lists what is there."
-        ) from error
+        raise StorageError(f"There is no array {key} in {root}. `actlake status {root}` lists what is there.") from error

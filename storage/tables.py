@@ -22,9 +22,7 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
         publish(temporary, path)
     except OSError as error:
-        raise StorageError(
-            f"Could not write {path}: {error}. Free some space and run the same command again."
-        ) from error
+        raise StorageError(f"Could not write {path}: {error}. Free some space and run the same command again.") from error
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -41,9 +39,7 @@ def query(paths: RunPaths, sql: str) -> pa.Table:
     Raises SpecError with DuckDB's own message when the query is wrong.
     """
     if not paths.examples.exists():
-        raise RunError(
-            f"{paths.root} is not a run: it has no examples.parquet. Give the folder that `actlake run` printed."
-        )
+        raise RunError(f"{paths.root} is not a run: it has no examples.parquet. Give the folder that `actlake run` printed.")
     views = {"examples": paths.examples} | {name: paths.table(name) for name in table_names(paths)}
     with duckdb.connect() as connection:
         for name, path in views.items():

@@ -38,7 +38,15 @@ _SMALL = {
     "eos_token_id": 2,
 }
 _GATED = _SMALL | {"intermediate_size": 88, "num_key_value_heads": 2}
-_GPT = {"vocab_size": 49152, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "bos_token_id": 1, "eos_token_id": 2}
+_GPT = {
+    "vocab_size": 49152,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": lambda: transformers.LlamaConfig(**_GATED),
     "mistral": lambda: transformers.MistralConfig(**_GATED, sliding_window=None),
@@ -102,7 +110,9 @@ def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
 
 
 def records(texts: list[str] = TEXTS) -> list[dict[str, Any]]:
-    return [{"id": f"t{i}", "text": text, "even": 1 - i % 2, "landmarks": {"end": len(text) - 1}} for i, text in enumerate(texts)]
+    return [
+        {"id": f"t{i}", "text": text, "even": 1 - i % 2, "landmarks": {"end": len(text) - 1}} for i, text in enumerate(texts)
+    ]
 
 
 @pytest.fixture

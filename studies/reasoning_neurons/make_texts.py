@@ -12,7 +12,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 PROBLEMS, SEED = 120, 7
-PEOPLE = ("Aiko", "Bruno", "Chidi", "Dalia", "Emre", "Freya", "Goran", "Hana", "Ines", "Jonas", "Kavya", "Liam", "Mina", "Noor")
+PEOPLE = (
+    "Aiko",
+    "Bruno",
+    "Chidi",
+    "Dalia",
+    "Emre",
+    "Freya",
+    "Goran",
+    "Hana",
+    "Ines",
+    "Jonas",
+    "Kavya",
+    "Liam",
+    "Mina",
+    "Noor",
+)
 THINGS = ("apples", "marbles", "stickers", "pencils", "cookies", "postcards", "shells", "buttons", "coins", "tomatoes")
 PLACES = ("box", "bag", "basket", "jar", "tray", "drawer")
 

@@ -1,4 +1,4 @@
-"""Jobs over tiny runs against NumPy and scikit-learn, and the study's ranking on the real model against an independent one."""
+"""Jobs over tiny runs against NumPy and scikit-learn, and the ranking of a real model against an independent one."""
 
 import json
 from collections.abc import Callable
@@ -66,10 +66,17 @@ def test_max_of_stored_tokens_equals_the_pool_of_the_forward_pass(make_spec: Mak
     pooled = actlake.run(make_spec(dtype=dtype, partition_bytes="16 KiB", pool=["max"], store="pooled"))
     assert "pooled" in run_job(stored, "max", MaxJob(), quiet)
     for site in stored.sites:
-        np.testing.assert_allclose(stored.pooled(site).values, pooled.pooled(site).values, rtol=2e-2 if dtype == "bfloat16" else 2e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            stored.pooled(site).values,
+            pooled.pooled(site).values,
+            rtol=2e-2 if dtype == "bfloat16" else 2e-5,
+            atol=1e-5,
+        )
         whole = stored.activations(site)
         for i in range(len(TEXTS)):
-            np.testing.assert_array_equal(stored.pooled(site).values[:, i], whole.values[:, whole["example"].values == f"t{i}"].max(1))
+            np.testing.assert_array_equal(
+                stored.pooled(site).values[:, i], whole.values[:, whole["example"].values == f"t{i}"].max(1)
+            )
     assert run_job(stored, "max", MaxJob(), quiet)["pooled"]["mlp_act"] == "0 partitions pooled"
     assert not list(verify(stored, deep=True))
 

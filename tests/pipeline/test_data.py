@@ -11,7 +11,7 @@ from actlake.pipeline.data import check_labels, classes, load_examples
 from actlake.pipeline.spec import DataSpec
 
 RECORDS: list[dict[str, Any]] = [
-    {"id": "a", "text": "りんご, \"two\"\nlines", "cot": 1, "kind": "x"},
+    {"id": "a", "text": 'りんご, "two"\nlines', "cot": 1, "kind": "x"},
     {"id": "b", "text": "plain", "cot": 0, "kind": "y"},
 ]
 

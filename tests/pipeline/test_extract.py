@@ -157,9 +157,7 @@ def test_nan_is_counted_and_kept(make_spec: Make, llama: Path, tmp_path: Path) -
 
 def start(spec: Path, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "actlake.cli", "run", str(spec)]
-    return subprocess.Popen(
-        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def carry_out(spec: Path, **environment: str) -> tuple[int, str]:
@@ -189,7 +187,9 @@ def undisturbed(make_spec: Make) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("point", ["after-shard", "before-ledger", "mid-ledger"])
 @pytest.mark.parametrize("nth", [1, 3])
-def test_crash_points_resume(spec_file: Callable[..., Path], undisturbed: dict[str, bytes], tmp_path: Path, point: str, nth: int) -> None:
+def test_crash_points_resume(
+    spec_file: Callable[..., Path], undisturbed: dict[str, bytes], tmp_path: Path, point: str, nth: int
+) -> None:
     spec = spec_file()
     code, said = carry_out(spec, ACTLAKE_FAULT=f"{point}:{nth}")
     assert code == 137, said
@@ -263,7 +263,9 @@ def test_sigkill_at_random_moments(spec_file: Callable[..., Path], make_spec: Ma
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_with_the_command_that_resumes(spec_file: Callable[..., Path], tmp_path: Path, sign: signal.Signals) -> None:
+def test_ctrl_c_ends_with_the_command_that_resumes(
+    spec_file: Callable[..., Path], tmp_path: Path, sign: signal.Signals
+) -> None:
     many = write_jsonl(tmp_path / "many.jsonl", [{"id": str(i), "text": TEXTS[3], "even": i % 2} for i in range(3000)])
     spec = spec_file(data=many)
     process = start(spec)
@@ -300,7 +302,10 @@ def test_a_run_of_something_else_is_refused_with_the_difference(make_spec: Make,
     other_data = write_jsonl(tmp_path / "other.jsonl", records(TEXTS[:-1]))
     for change, said in [
         ({"capture": spec["capture"] | {"layers": [0]}}, r'capture.layers: the run has "all", the spec asks for \[0\]'),
-        ({"store": spec["store"] | {"partition_bytes": 99}}, "store.partition_bytes: the run has 65536, the spec asks for 99"),
+        (
+            {"store": spec["store"] | {"partition_bytes": 99}},
+            "store.partition_bytes: the run has 65536, the spec asks for 99",
+        ),
         ({"data": spec["data"] | {"path": str(other_data)}}, "data.examples: the run has 12, the spec asks for 11"),
         ({"model": spec["model"] | {"path": str(tiny_model("gpt2"))}}, "model.weights: the run has"),
         ({"model": spec["model"] | {"dtype": "bfloat16"}}, 'model.dtype: the run has "float32"'),

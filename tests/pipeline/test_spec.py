@@ -11,7 +11,9 @@ BASE: dict[str, Any] = {"model": {"path": "m"}, "data": {"path": "d.jsonl", "lab
 
 
 def changed(**sections: Any) -> dict[str, Any]:
-    return BASE | {name: (BASE.get(name, {}) | value if isinstance(value, dict) else value) for name, value in sections.items()}
+    return BASE | {
+        name: (BASE.get(name, {}) | value if isinstance(value, dict) else value) for name, value in sections.items()
+    }
 
 
 @pytest.mark.parametrize(

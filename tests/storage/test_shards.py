@@ -41,7 +41,13 @@ def random_values(array: BandedArray, rows: int, seed: int) -> np.ndarray:
     seed=st.integers(0, 1000),
 )
 def test_zarr_reads_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory, dtype: str, compression: str, planes: int, band: int, width: int, seed: int
+    tmp_path_factory: pytest.TempPathFactory,
+    dtype: str,
+    compression: str,
+    planes: int,
+    band: int,
+    width: int,
+    seed: int,
 ) -> None:
     root = tmp_path_factory.mktemp("run")
     array = BandedArray("a.zarr/x", ("layer", "row", "neuron"), dtype, planes, band, 2, width, compression)  # type: ignore[arg-type]
@@ -108,7 +114,10 @@ def test_zarr_notices_a_flipped_byte(tmp_path: Path) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(rows=st.lists(st.integers(0, 599), max_size=30), columns=st.sampled_from([slice(None), slice(3, 9), np.array([8, 1])]))
+@given(
+    rows=st.lists(st.integers(0, 599), max_size=30),
+    columns=st.sampled_from([slice(None), slice(3, 9), np.array([8, 1])]),
+)
 def test_rows_are_read_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, rows: list[int], columns: slice | np.ndarray
 ) -> None:

@@ -70,9 +70,8 @@ def main(runs: str = "5", *overrides: str) -> None:
                 shutil.rmtree(root)
 
         seconds = interleaved(int(runs), clear, plain=plain, truncated=truncated, extract=extract)
-        print(
-            f"{TEXTS} texts, {int(tokens.lengths.sum()):,} tokens, {len(batches)} batches, {plan.partitions} partitions, {prepared.dtype}"
-        )
+        total = int(tokens.lengths.sum())
+        print(f"{TEXTS} texts, {total:,} tokens, {len(batches)} batches, {plan.partitions} partitions, {prepared.dtype}")
         report(seconds, "plain")
         report(seconds, "truncated")
 

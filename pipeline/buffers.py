@@ -79,7 +79,11 @@ class PartitionBuffers:
                 continue
             whole = len(kept) == length
             source = slice(first, first + length) if whole else torch.from_numpy(first + kept.astype(np.int64)).to(device)
-            self._pieces.append((source, row))
+            last = self._pieces[-1][0] if self._pieces else None
+            if whole and isinstance(last, slice) and last.stop == first:  # no pads between the two: one copy for both
+                self._pieces[-1] = (slice(last.start, first + length), self._pieces[-1][1])
+            else:
+                self._pieces.append((source, row))
             self._shards[TOKENS].put(row, tokens.ids_of(example)[kept])
             self._shards[POSITIONS].put(row, kept)
             row += len(kept)

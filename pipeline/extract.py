@@ -251,16 +251,17 @@ def compute(
     device = next(model.parameters()).device
     most = batch_size(spec.capture, device.type)
     capture = Capture(model, points)
-    writing: Future[Record] | None = None
+    in_flight: Future[Record] | None = None
     records: list[Record] = []
 
     def settle() -> None:
         """Wait for the partition that is being written; its buffers are free again."""
-        nonlocal writing
-        if writing is not None:
-            pending, writing = writing, None
-            records.append(pending.result())
-            progress.committed(records[-1])
+        nonlocal in_flight
+        if in_flight is not None:
+            record = in_flight.result()
+            in_flight = None
+            records.append(record)
+            progress.committed(record)
 
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer, capture.hooks():
         try:
@@ -275,7 +276,7 @@ def compute(
                     buffers.end(batch, tokens)
                     progress.batch(int(tokens.lengths[batch.examples].sum()))
                 settle()
-                writing = writer.submit(buffers.commit, root, ledger)
+                in_flight = writer.submit(buffers.commit, root, ledger)
             settle()
         except KeyboardInterrupt:
             settle()

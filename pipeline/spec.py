@@ -84,7 +84,7 @@ class CaptureSpec(Section):
     pool_from: str | None = None
     """Leave everything before this landmark out of the pool, such as an opening that texts share."""
     batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Padded tokens in one forward pass; auto is 1024 on a CPU (whose caches larger batches overflow), 8192 on a GPU."""
+    """Padded tokens in one forward pass; auto is 1536 on a CPU (whose caches larger batches overflow), 8192 on a GPU."""
     padding: Literal["right", "left"] = "right"
     """Where pads go in a batch. They are never stored."""
 

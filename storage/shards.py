@@ -28,6 +28,7 @@ from numcodecs import zstd
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from ..errors import StorageError
+from .checksums import joiner
 from .files import PAGE, Buffer, aligned_buffer, make_directory, write_in_place
 from .layout import BandedArray
 
@@ -35,7 +36,7 @@ ZSTD_LEVEL = 1
 _CRC = 4  # bytes of a checksum
 _INDEX_ENTRY = 16  # bytes of a chunk's offset and size
 _MISSING = np.uint64(2**64 - 1)
-_INFINITY = {  # dtype -> the bits of infinity; those of every NaN of the same sign are above
+_INFINITY: dict[str, np.unsignedinteger] = {  # dtype -> the bits of infinity; those of every NaN of the same sign are above
     "float32": np.uint32(0x7F800000),
     "float16": np.uint16(0x7C00),
     "bfloat16": np.uint16(0x7F80),
@@ -101,12 +102,14 @@ class ShardBuffer:
         view = memoryview(self._buffer)
         count = self._chunks(rows)
         non_finite = crc = 0
+        join = joiner(self._chunk_bytes)
         for start in range(0, count * self._slot, self._slot):
-            end, next_start = start + self._chunk_bytes, start + self._slot
+            end = start + self._chunk_bytes
             chunk = view[start:end]
             non_finite += self._non_finite(chunk, start // self._slot, rows)
-            view[end:next_start] = crc32c(chunk).to_bytes(_CRC, "little")
-            crc = crc32c(view[start:next_start], crc)  # here, while the chunk is in the processor's cache
+            own = crc32c(chunk)
+            view[end : end + _CRC] = stored = own.to_bytes(_CRC, "little")
+            crc = crc32c(stored, join(crc, own))
         index = self._index(np.full(count, self._slot))
         end = count * self._slot
         view[end : end + len(index)] = index

@@ -106,7 +106,7 @@ def _estimate(prepared: Prepared, device: str, paths: RunPaths) -> Estimate:
         peak_memory_bytes=memory,
         available_memory_bytes=available,
         seconds=round(seconds, 1),
-        warnings=list(_warnings(left, free, memory, available, bytes_total, bool(spec.capture.kept))),
+        warnings=_warnings(left, free, memory, available, bytes_total, bool(spec.capture.kept)),
     )
 
 

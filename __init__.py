@@ -30,3 +30,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'actlake' has no attribute {name!r}")
     return getattr(import_module(f".{_PUBLIC[name]}", __name__), _RENAMED.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return __all__

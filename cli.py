@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -49,9 +50,9 @@ def run(spec: SpecPath, set_: Set = None, as_json: AsJson = False) -> None:
         with LiveProgress() as progress:
             outcome = carry_out(loaded, progress)
     except (Interrupted, KeyboardInterrupt) as error:
-        options = "".join(f" --set {o}" for o in set_ or ())
+        again = shlex.join(["actlake", "run", str(spec), *(part for o in set_ or () for part in ("--set", o))])
         said = str(error) or "Interrupted: what was committed is safe."
-        raise Interrupted(f"{said} Carry on with: actlake run {spec}{options}") from None
+        raise Interrupted(f"{said} Carry on with: {again}") from None
     if as_json:
         done = {
             "run": str(outcome.run.path),
@@ -123,7 +124,10 @@ def verify(
     if faults and repair:
         with LiveProgress() as progress:
             left = put_right(opened, faults, progress)
-        out.print(f"Repaired {len({(f.ledger, f.partition) for f in faults})} partitions." if not left else "Still wrong:")
+        bad = {(f.ledger, f.partition) for f in faults if not f.file}
+        out.print(
+            "Still wrong:" if left else f"Repaired {len(bad)} partitions and {sum(bool(f.file) for f in faults)} files."
+        )
         faults = left
         for fault in faults:
             out.print(str(fault))

@@ -11,8 +11,8 @@ from .pipeline.estimate import Estimate, gib
 from .storage.ledger import Record
 from .storage.status import Status
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, markup=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 class LiveProgress:
@@ -69,7 +69,7 @@ class LiveProgress:
         self._bar.update(self._task, partitions=f"{self._done}/{self._partitions}")
         for key, count in record.non_finite.items():
             self._bar.console.print(
-                f"[yellow]Warning:[/] partition {record.partition}: {count} NaN or infinite values in {key}"
+                f"Warning: partition {record.partition}: {count} NaN or infinite values in {key}", style="yellow"
             )
 
 
@@ -115,7 +115,7 @@ def show_estimate(plan: Estimate) -> None:
         ],
     )
     for warning in plan.warnings:
-        out.print(f"[yellow]Warning:[/] {warning}")
+        out.print(f"Warning: {warning}", style="yellow")
 
 
 def show_status(status: Status) -> None:
@@ -159,7 +159,7 @@ def show_job(name: str, summary: dict[str, Any]) -> None:
         else:
             out.print(f"No neuron has AP above {summary['threshold']}.")
         if summary["not_a_number"]:
-            out.print(f"[yellow]Warning:[/] {summary['not_a_number']:,} neurons have NaN responses and no AP.")
+            out.print(f"Warning: {summary['not_a_number']:,} neurons have NaN responses and no AP.", style="yellow")
     elif "pooled" in summary:
         for site, made in summary["pooled"].items():
             out.print(f"{name} of {site}: {made}.")

@@ -77,7 +77,11 @@ def origin(run: Run, job: Job) -> dict[str, Any]:
     sha = hashlib.sha256()
     for partition, record in sorted(run.records.items()):
         sha.update(json.dumps([partition, sorted(record.shards.items())]).encode())
-    return {"options": job.model_dump(mode="json"), "plan": run.plan["digest"], "ledger": sha.hexdigest()}
+    return {
+        "options": job.model_dump(mode="json", exclude={"threshold"}),
+        "plan": run.plan["digest"],
+        "ledger": sha.hexdigest(),
+    }
 
 
 def is_current(run: Run, name: str, made_from: dict[str, Any]) -> bool:
@@ -94,9 +98,3 @@ def is_current(run: Run, name: str, made_from: dict[str, Any]) -> bool:
 
 def save_table(run: Run, name: str, table: pa.Table, made_from: dict[str, Any]) -> None:
     write_table(run.paths.table(name), table.replace_schema_metadata({"actlake": json.dumps(made_from)}))
-
-
-def dictionary(values: list[str], counts: list[int]) -> pa.Array:
-    """A column of few different strings, each repeated."""
-    indices = np.repeat(np.arange(len(values), dtype=np.int32), counts)
-    return pa.DictionaryArray.from_arrays(indices, values)

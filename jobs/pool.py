@@ -36,6 +36,12 @@ def maximum(run: Run, job: MaxJob, note: Callable[[str], None]) -> dict[str, Any
             raise RunError(
                 f"The run did not keep all tokens of {site}, so their maximum is not known. Extract with pool: [max]."
             )
+        capture = run.identity["claims"]["capture"]
+        if capture["pool_from"] or capture["pool_skip_first"]:
+            raise RunError(
+                "The run leaves the beginning of its texts out of the pool, which this job cannot: it takes all stored "
+                "tokens. Extract with pool: [max]."
+            )
         note(f"max over tokens of {site}")
         made[site] = f"{_pool_site(run, site, key)} partitions pooled"
     return {"pooled": made}

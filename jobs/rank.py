@@ -15,7 +15,7 @@ from ..storage.run import Run
 from .base import blocks, chosen_sites, is_current, label_columns, origin, require_complete, save_table, targets
 
 DEFAULT_BITS = 12  # for float32: noise of batched arithmetic is near 2^-22, a real difference above 2^-12
-_NEURONS_AT_ONCE = 512
+_SCRATCH_BYTES = 64 * 2**20  # of the kernel, which takes about 64 bytes for each neuron and example
 
 SCHEMA = pa.schema(
     [
@@ -56,10 +56,9 @@ def _ranked(run: Run, job: RankJob, wanted: dict[str, np.ndarray], note: Callabl
             values = block.values if bits is None else round_significant(block.values, bits)
             scores = np.ascontiguousarray(values.T)
             count = len(scores)
+            step = max(1, _SCRATCH_BYTES // (64 * scores.shape[1]))
             for label, positive in wanted.items():
-                parts = [
-                    average_precision(scores[i : i + _NEURONS_AT_ONCE], positive) for i in range(0, count, _NEURONS_AT_ONCE)
-                ]
+                parts = [average_precision(scores[i : i + step], positive) for i in range(0, count, step)]
                 found.append(
                     pa.record_batch(
                         [
@@ -92,7 +91,8 @@ def summary(run: Run, job: RankJob) -> dict[str, Any]:
         "threshold": job.threshold,
         "above": {f"{label} {site}": n for (label, site), n in sorted(counts.items())},
         "not_a_number": int(np.isnan(ap).sum()),
-        "best": table.slice(0, 10)
+        "best": table.filter(pa.array(~np.isnan(ap)))
+        .slice(0, 10)
         .select(["site", "layer", "neuron", "label", "ap", "n_positive", "n_examples"])
         .to_pylist(),
     }

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpecError
-from ..pipeline.extract import Progress, Silent, extract, writing
+from ..pipeline.extract import Progress, Silent, extract, restore, writing
 from ..pipeline.prepare import make_request
 from ..pipeline.spec import Job, Spec, load_spec
 from ..storage.ledger import EXTRACT, Ledger, Record
 from ..storage.paths import RunPaths
 from ..storage.run import Run, open_run
-from ..storage.verify import Fault, verify
+from ..storage.verify import DESCRIPTION, Fault, verify
 from .median import median
 from .pool import maximum
 from .rank import rank
@@ -66,9 +66,11 @@ def repair(run: Run, faults: list[Fault], progress: Progress) -> list[Fault]:
     spec = spec.model_copy(update={"store": spec.store.model_copy(update={"path": str(run.path)})})
     request = make_request(spec)
     with writing(run.paths, "repair"):
+        if described := [f.file for f in faults if f.file]:
+            restore(run.paths, request, described)
         extract(request, progress, redo=frozenset(f.partition for f in faults if f.ledger == EXTRACT))
         mended = open_run(run.path)
-        pooled = {f.ledger for f in faults if f.ledger != EXTRACT}
+        pooled = {f.ledger for f in faults if f.ledger not in (EXTRACT, DESCRIPTION)}
         for fault in faults:
             if fault.ledger in pooled:
                 Ledger(run.paths.ledger(fault.ledger)).forget(fault.partition)

@@ -53,7 +53,7 @@ def load_examples(spec: DataSpec) -> Examples:
     records = list(_records(spec.path))
     if not records:
         raise DataError(f"{spec.path} holds no examples; expected at least one record.")
-    fields = [f for _, f, _, _ in string.Formatter().parse(spec.text) if f is not None] if spec.is_template else [spec.text]
+    fields = _template_columns(spec.text) if spec.is_template else [spec.text]
     needed = [spec.id, *fields, *spec.labels]
     for number, record in enumerate(records, 1):
         for column in needed:
@@ -65,11 +65,16 @@ def load_examples(spec: DataSpec) -> Examples:
     for label in spec.labels:
         if label in RESERVED:
             raise DataError(f"A label cannot be called {label!r}: the run has a column of that name. Rename it in the data.")
+    for number, record in enumerate(records, 1):
+        if record[spec.id] is None or record[spec.id] == "":
+            raise DataError(f"{spec.path}: record {number} has an empty {spec.id!r}. Every example needs its own id.")
     ids = [str(r[spec.id]) for r in records]
     _check_ids(spec.path, ids)
     texts, landmarks = [], []
     for name, record in zip(ids, records, strict=True):
         text, parts = _fill(spec, record, name)
+        if any(0xD800 <= ord(c) < 0xE000 for c in name + text):
+            raise DataError(f"{spec.path}: example {name!r} holds half a surrogate pair, which is no character. Mend it.")
         if not text.strip():
             raise DataError(f"{spec.path}: example {name!r} has an empty text. Remove it or give it a text.")
         texts.append(text)
@@ -145,7 +150,11 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 def _csv_rows(file: Path) -> Iterator[dict[str, Any]]:
     text = "".join(line for _, line in _decoded_lines(file))
-    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if len(set(reader.fieldnames or ())) < len(reader.fieldnames or ()):
+        raise DataError(f"{file}: two columns have one name: {', '.join(reader.fieldnames or ())}. Rename one.")
+    for number, row in enumerate(reader, 1):
         if None in row or None in row.values():
             raise DataError(f"{file}: record {number} has not as many fields as the header. Quote fields that hold commas.")
         yield dict(row)
@@ -170,6 +179,16 @@ def _hub_records(path: str) -> Iterator[dict[str, Any]]:
         raise DataError(f"Could not load {path}: {type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
+def _template_columns(template: str) -> list[str]:
+    try:
+        parts = [(f, form, conversion) for _, f, form, conversion in string.Formatter().parse(template) if f is not None]
+    except ValueError as error:
+        raise DataError(f"data.text: {template!r} is not a template: {error}.") from None
+    if not parts or any(not f or form or conversion for f, form, conversion in parts):
+        raise DataError(f"data.text: {template!r} should hold plain {{column}} fields, at least one, without formats.")
+    return [f for f, _, _ in parts]
+
+
 def _check_ids(path: str, ids: list[str]) -> None:
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
@@ -185,11 +204,11 @@ def _fill(spec: DataSpec, record: dict[str, Any], name: str) -> tuple[str, dict[
             raise DataError(f"{spec.path}: the text of example {name!r} is {text!r}; expected a string.")
         return text, {}
     text, parts = "", {}
-    for literal, field, form, conversion in string.Formatter().parse(spec.text):
+    for literal, field, _, _ in string.Formatter().parse(spec.text):
         text += literal
         if field is not None:
-            if form or conversion:
-                raise DataError(f"data.text: {{{field}}} has a format; a template takes plain columns only.")
+            if record[field] is None:
+                raise DataError(f"{spec.path}: the column {field!r} of example {name!r} is empty; the template needs it.")
             value = str(record[field])
             parts[field] = (len(text), len(text) + len(value))
             text += value
@@ -205,6 +224,8 @@ def _landmarks(spec: DataSpec, record: dict[str, Any], name: str, text: str, par
             given = json.loads(given)
         except json.JSONDecodeError:
             raise DataError(f"{spec.path}: the landmarks of example {name!r} are not valid JSON: {given!r}.") from None
+    if not isinstance(given, dict):
+        raise DataError(f"{spec.path}: the landmarks of example {name!r} are {given!r}; expected an object of places.")
     given = parts | {k: v for k, v in given.items() if v is not None}
     found: dict[str, Span] = {}
     for landmark in spec.landmarks:
@@ -214,8 +235,8 @@ def _landmarks(spec: DataSpec, record: dict[str, Any], name: str, text: str, par
                 f"It has {', '.join(given) or 'none'}."
             )
         place = given[landmark]
-        span = (place, place + 1) if isinstance(place, int) else tuple(place)
-        if len(span) != 2 or not all(isinstance(p, int) for p in span) or not 0 <= span[0] < span[1] <= len(text):
+        span = (place, place + 1) if type(place) is int else tuple(place) if isinstance(place, list | tuple) else ()
+        if len(span) != 2 or not all(type(p) is int for p in span) or not 0 <= span[0] < span[1] <= len(text):
             raise DataError(
                 f"{spec.path}: landmark {landmark!r} of example {name!r} is {place!r}; expected a character offset below "
                 f"{len(text)}, the text's length, or [start, end] with start < end."

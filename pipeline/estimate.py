@@ -75,7 +75,7 @@ def _estimate(prepared: Prepared, device: str, paths: RunPaths) -> Estimate:
     padded = sum(padded_tokens(lengths[plan.members(p)], most) for p in range(plan.partitions))
     done = Ledger(paths.ledger(EXTRACT)).records()
     bytes_total, by_array = stored_bytes(prepared)
-    left = bytes_total - sum(r.bytes for r in done.values())
+    left = bytes_total - stored_bytes(prepared, list(done))[0]  # what is stored may be compressed
     item = 4 if prepared.dtype == "float32" else 2
     buffers = min(2, plan.partitions) * sum(a.shard_bytes(a.band) for a in plan.arrays)
     memory = prepared.parameters * item + buffers + _LIBRARIES_BYTES

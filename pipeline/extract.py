@@ -12,10 +12,11 @@ import numpy as np
 import yaml
 
 from ..errors import Interrupted, RunError
-from ..storage.files import make_directory, replace
+from ..storage.files import digest_file, make_directory, replace
 from ..storage.ledger import EXTRACT, Ledger, Record, now
 from ..storage.lock import locked
 from ..storage.paths import RunPaths
+from ..storage.run import read_identity
 from ..storage.shards import create_arrays
 from ..storage.tables import write_table
 from .plan import Plan
@@ -91,6 +92,11 @@ def extract(request: Request, progress: Progress, *, redo: frozenset[int] = froz
     paths = RunPaths(Path(request.spec.store.path))
     ledger = Ledger(paths.ledger(EXTRACT))
     identity = check_identity(paths, request)
+    if identity is None and ledger.records():
+        raise RunError(
+            f"{paths.root} has committed partitions but no identity.json to say what they are of. Restore that file, or "
+            "remove the folder to begin again."
+        )
     ledger.clean()
     for partition in redo:
         ledger.forget(partition)
@@ -126,7 +132,7 @@ def check_identity(paths: RunPaths, request: Request) -> dict[str, Any] | None:
     """The identity of the run on disk, None where there is none. Raises RunError with the difference if it is another's."""
     if not paths.identity.exists():
         return None
-    identity = json.loads(paths.identity.read_text())
+    identity = read_identity(paths)
     differences = list(_differences(identity["claims"], json.loads(json.dumps(request.claims))))
     if differences:
         raise RunError(
@@ -172,6 +178,7 @@ def initialise(
     make_directory(paths.ledger(EXTRACT))
     write_table(paths.examples, examples_table(prepared))
     replace(paths.spec, frozen_yaml(spec).encode())
+    files = [paths.spec, paths.examples, *sorted(paths.root.glob("*.zarr/**/zarr.json"))]
     identity = {
         "created": now(),
         "claims": prepared.request.claims,
@@ -190,15 +197,32 @@ def initialise(
         },
         "versions": versions(),
         "parity": receipt,
+        "files": {str(file.relative_to(paths.root)): digest_file(file) for file in files},
     }
     replace(paths.identity, json.dumps(identity, indent=1, ensure_ascii=False).encode())
 
 
+def restore(paths: RunPaths, request: Request, names: list[str]) -> None:
+    """Write again what describes the run (`names` are keys of the identity's `files`); no value is touched."""
+    prepared = prepare(request)
+    identity = check_identity(paths, request)
+    if identity:
+        _check_plan(paths, identity, prepared)
+    if str(paths.examples.relative_to(paths.root)) in names:
+        write_table(paths.examples, examples_table(prepared))
+    for name in names:
+        if name.endswith("zarr.json"):
+            (paths.root / name).unlink(missing_ok=True)
+    create_arrays(paths.root, list(prepared.plan.arrays))
+
+
 def frozen_yaml(spec: Spec) -> str:
-    """The spec in full, with its local data path made absolute, so that it means the same in any folder."""
+    """The spec in full, with its local paths made absolute, so that it means the same in any folder."""
     raw = spec.model_dump(mode="json", exclude_none=True)
     if not spec.data.path.startswith("hf:"):
         raw["data"]["path"] = str(Path(spec.data.path).resolve())
+    if Path(spec.model.path).exists():
+        raw["model"]["path"] = str(Path(spec.model.path).resolve())
     return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
 
 
@@ -212,11 +236,12 @@ def bytes_per_token(prepared: Prepared) -> float:
     return stored_bytes(prepared)[0] / max(1, int(prepared.tokens.lengths.sum()))
 
 
-def stored_bytes(prepared: Prepared) -> tuple[int, dict[str, int]]:
-    """Bytes of all shards when the run is complete, uncompressed: in all, and by array."""
+def stored_bytes(prepared: Prepared, partitions: list[int] | None = None) -> tuple[int, dict[str, int]]:
+    """Bytes of the shards of `partitions` (of all, by default), uncompressed: together, and by array."""
     plan = prepared.plan
-    rows = np.add.reduceat(prepared.tokens.rows[plan.order], plan.first[:-1])
-    examples = np.diff(plan.first)
+    chosen = slice(None) if partitions is None else partitions
+    rows = np.add.reduceat(prepared.tokens.rows[plan.order], plan.first[:-1])[chosen]
+    examples = np.diff(plan.first)[chosen]
     by_array = {
         a.key: sum(a.shard_bytes(int(n)) for n in (examples if a.key.startswith("pooled") else rows)) for a in plan.arrays
     }

@@ -39,7 +39,7 @@ class Plan:
         sha = hashlib.sha256()
         for array in (self.order, self.first, self.row_start, self.pooled_row):
             sha.update(np.ascontiguousarray(array).tobytes())
-        sha.update(repr(self.arrays).encode())
+        sha.update(repr(sorted(self.arrays, key=lambda a: a.key)).encode())
         return f"sha256:{sha.hexdigest()}"
 
 

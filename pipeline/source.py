@@ -51,7 +51,10 @@ def locate(spec: ModelSpec) -> Source:
     path = spec.path
     if path.startswith("package:"):
         package, _, inner = path.removeprefix("package:").partition("/")
-        found = importlib.util.find_spec(package)
+        try:
+            found = importlib.util.find_spec(package)
+        except ModuleNotFoundError:
+            found = None
         if found is None or not found.submodule_search_locations:
             raise ModelError(
                 f"model.path: the package {package!r} is not installed. `make install` brings the demo's; else use pip."

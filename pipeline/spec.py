@@ -1,5 +1,6 @@
 """The spec: everything about a run, as frozen models. YAML in, sentences out when something does not fit."""
 
+import copy
 import difflib
 import re
 from pathlib import Path
@@ -109,7 +110,7 @@ class CaptureSpec(Section):
                 names.append(site)
                 continue
             for name, path in site.items():
-                if not _NAME.fullmatch(name) or name in SITES:
+                if not _NAME.fullmatch(name) or name in (*SITES, "tokens", "positions"):
                     raise ValueError(f"{name!r} cannot name a site of your own: use letters, digits and _, no built-in name")
                 if not _MODULE_PATH.fullmatch(path):
                     raise ValueError(
@@ -254,7 +255,21 @@ class Spec(Section):
             raise ValueError("capture.tokens: landmarks needs data.landmarks: name at least one")
         if (place := self.capture.pool_from) and place not in self.data.landmarks:
             raise ValueError(f"capture.pool_from: {place!r} is not among data.landmarks {list(self.data.landmarks)}: add it")
+        pooled = set(self.capture.pool)
+        names = [entry.name for entry in self.jobs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"jobs: expected each job once, since it writes one table; found {', '.join(names)}")
         for entry in self.jobs:
+            if isinstance(entry.job, MaxJob):
+                pooled.add("max")
+                continue
+            if entry.job.pool not in pooled:
+                raise ValueError(
+                    f"jobs: {entry.name} needs the pooled {entry.job.pool}: add it to capture.pool"
+                    + (", or put the job max before" if entry.job.pool == "max" else "")
+                )
+            if not self.data.labels:
+                raise ValueError(f"jobs: {entry.name} needs labels: name the columns in data.labels")
             for label in getattr(entry.job, "labels", ()):
                 if label not in self.data.labels:
                     raise ValueError(
@@ -295,15 +310,17 @@ def load_spec(source: str | Path | dict[str, Any], overrides: list[str] | None =
         spec = Spec.model_validate(raw)
     except ValidationError as error:
         raise SpecError(f"{where}: " + "\n".join(_sentence(e) for e in error.errors())) from None
-    return _resolve_paths(spec, folder) if folder else spec
+    return _resolve_paths(spec, folder)
 
 
-def _resolve_paths(spec: Spec, folder: Path) -> Spec:
+def _resolve_paths(spec: Spec, folder: Path | None) -> Spec:
+    """`~` is the home folder everywhere; a relative data path is below the spec file's folder."""
     path = spec.data.path
-    if path.startswith("hf:") or Path(path).is_absolute():
-        return spec
-    data = spec.data.model_copy(update={"path": str(folder / path)})
-    return spec.model_copy(update={"data": data})
+    if not path.startswith("hf:"):
+        path = str((folder or Path()) / Path(path).expanduser())
+    data = spec.data.model_copy(update={"path": path})
+    store = spec.store.model_copy(update={"path": str(Path(spec.store.path).expanduser())})
+    return spec.model_copy(update={"data": data, "store": store})
 
 
 def _override(raw: dict[str, Any], text: str) -> dict[str, Any]:
@@ -311,15 +328,20 @@ def _override(raw: dict[str, Any], text: str) -> dict[str, Any]:
     if not equals or not key:
         raise SpecError(f"--set {text}: expected KEY=VALUE, such as capture.batch_tokens=2048.")
     *parents, last = key.split(".")
-    changed = dict(raw)
-    at = changed
-    for part in parents:
-        at[part] = dict(at.get(part) or {})
-        at = at[part]
+    changed = copy.deepcopy(raw)
+    at: Any = changed
     try:
-        at[last] = yaml.safe_load(value)
+        for part in parents:
+            if isinstance(at, list):
+                at = at[int(part)]
+            else:
+                at[part] = {} if at.get(part) is None else at[part]
+                at = at[part]
+        at[int(last) if isinstance(at, list) else last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise SpecError(f"--set {text}: {value!r} is not valid YAML.") from None
+    except (ValueError, IndexError, TypeError, AttributeError):
+        raise SpecError(f"--set {text}: there is no such place in the spec; check the keys before {last!r}.") from None
     return changed
 
 

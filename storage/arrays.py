@@ -8,6 +8,7 @@ import zarr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from ..errors import StorageError
 from .layout import ROW_TILE
 
 
@@ -41,10 +42,16 @@ def read_rows(array: zarr.Array, planes: Any, rows: np.ndarray, columns: Any = s
     parts = []
     for start, stop in _runs(ordered):
         inside = ordered[np.searchsorted(ordered, start) : np.searchsorted(ordered, stop)] - start
+        span = slice(start, stop)
+        try:
+            block = np.asarray(array[span] if array.ndim == 1 else array.oindex[planes, span, columns])
+        except (ValueError, RuntimeError) as error:  # what zarr raises for a bad checksum, a cut shard, a bad codec
+            raise StorageError(
+                f"The array {array.store_path} is damaged: {error}. `actlake verify RUN --deep --repair` puts it right."
+            ) from error
         if array.ndim == 1:
-            parts.append(np.asarray(array[start:stop])[inside])
+            parts.append(block[inside])
             continue
-        block = np.asarray(array.oindex[planes, slice(start, stop), columns])
         parts.append(block if len(inside) == stop - start and inside[0] == 0 else block[:, inside])
     axis = 0 if array.ndim == 1 else 1
     if not parts:

@@ -14,6 +14,8 @@ import errno
 import os
 from collections import Counter
 
+from ..errors import StorageError
+
 CRASH_POINTS = ("after-shard", "before-ledger", "mid-ledger")
 WRITE_ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO}
 
@@ -22,6 +24,10 @@ _passed: Counter[str] = Counter()
 
 def _due(name: str) -> bool:
     wanted, _, nth = os.environ.get("ACTLAKE_FAULT", "").partition(":")
+    if wanted and (wanted not in (*CRASH_POINTS, *WRITE_ERRORS) or not (nth or "1").isdigit()):
+        raise StorageError(
+            f"ACTLAKE_FAULT={wanted}:{nth} names no fault: expected {', '.join((*CRASH_POINTS, *WRITE_ERRORS))}."
+        )
     if wanted != name:
         return False
     _passed[name] += 1

@@ -8,6 +8,7 @@ bytes or the new ones, never a mixture.
 
 import contextlib
 import errno
+import hashlib
 import mmap
 import os
 from pathlib import Path
@@ -116,6 +117,14 @@ def replace(path: Path, data: bytes, *, crash_point: str | None = None) -> None:
         fsync_directory(path.parent)
     except OSError as error:
         raise _not_written(path, error) from error
+
+
+def digest_file(path: Path) -> str | None:
+    """The sha256 of a small file, None where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def publish(temporary: Path, path: Path) -> None:

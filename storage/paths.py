@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Every path of a run; `key` arguments are relative to its root, as they stand in ledger records."""
+    """Every path of a run."""
 
     root: Path
 
@@ -39,9 +39,6 @@ class RunPaths:
 
     def ledger(self, name: str) -> Path:
         return self.ledgers / name
-
-    def at(self, key: str) -> Path:
-        return self.root / key
 
 
 # Keys of arrays

@@ -26,20 +26,27 @@ def open_run(path: str | Path) -> "Run":
     return Run(Path(path))
 
 
+def read_identity(paths: RunPaths) -> dict[str, Any]:
+    """The run's identity.json. Raises RunError where there is none and StorageError where it is damaged."""
+    try:
+        identity = json.loads(paths.identity.read_text())
+    except FileNotFoundError:
+        what = "is not a run: it has no identity.json. Give the folder that `actlake run` printed."
+        raise RunError(f"{paths.root} {what}") from None
+    except ValueError:
+        identity = None
+    if not isinstance(identity, dict) or not {"claims", "plan", "files", "parity", "versions"} <= identity.keys():
+        raise StorageError(f"{paths.identity} is damaged: restore it from a copy, or remove the folder to begin again.")
+    return identity
+
+
 class Run:
     """What a run holds. Arrays show committed rows only; a run that grows is seen as it was when opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.paths = RunPaths(path)
-        try:
-            self.identity: dict[str, Any] = json.loads(self.paths.identity.read_text())
-        except FileNotFoundError:
-            raise RunError(
-                f"{path} is not a run: it has no identity.json. Give the folder that `actlake run` printed."
-            ) from None
-        except ValueError:
-            raise StorageError(f"{self.paths.identity} is damaged: it is not valid JSON.") from None
+        self.identity = read_identity(self.paths)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}: {len(self.records)} of {self.partitions} partitions, sites {', '.join(self.sites)})"
@@ -127,6 +134,14 @@ class Run:
             hint = f" `actlake job max {self.path}` makes it if all tokens were kept." if operation == "max" else ""
             raise StorageError(f"The run has no pooled {operation} of {site}: it was not among capture.pool.{hint}")
         ids = np.asarray(self.examples["id"], dtype=object)[self.committed]
+        if key not in self.plan["arrays"]:
+            made = Ledger(self.paths.ledger(f"{operation}-{site}")).records()
+            current = [p for p, r in self.records.items() if p in made and made[p].source == r.finished]
+            if len(current) < len(self.records):
+                raise StorageError(
+                    f"The pooled {operation} of {site} is there for {len(current)} of {len(self.records)} partitions. "
+                    f"`actlake job {operation} {self.path}` completes it."
+                )
         return self._array(key, site, "example", self._column("pooled_row")[self.committed], {"example": ids})
 
     def table(self, name: str) -> pa.Table:

@@ -44,13 +44,17 @@ _INFINITY: dict[str, np.unsignedinteger] = {  # dtype -> the bits of infinity; t
 
 
 def create_arrays(root: Path, arrays: list[BandedArray]) -> None:
-    """Write the metadata of all arrays and their groups. One process does this, once, before anything is filled."""
+    """Write the metadata of all arrays and their groups; shards that are there stay.
+
+    One process does this, before anything is filled, so that nobody else ever writes metadata.
+    """
     for array in arrays:
         group = root
         for part in Path(array.key).parent.parts:
             group = group / part
             make_directory(group)
             zarr.open_group(str(group), mode="a", zarr_format=3)
+        (root / array.key / "zarr.json").unlink(missing_ok=True)
         compressors: list = [ZstdCodec(level=ZSTD_LEVEL)] if array.compression == "zstd" else []
         zarr.create_array(
             str(root / array.key),
@@ -62,7 +66,6 @@ def create_arrays(root: Path, arrays: list[BandedArray]) -> None:
             fill_value=array.fill,
             dimension_names=array.dims,
             attributes={"dtype": array.dtype, "band": array.padded_band},
-            overwrite=True,
         )
 
 

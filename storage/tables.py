@@ -26,7 +26,13 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(path, columns=columns)
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(
+            f"{path} cannot be read: {error}. A table is made again by its job once the file is removed; "
+            "`actlake verify RUN --repair` restores examples.parquet."
+        ) from None
 
 
 def table_names(paths: RunPaths) -> list[str]:
@@ -44,13 +50,25 @@ def query(paths: RunPaths, sql: str) -> pa.Table:
     with duckdb.connect() as connection:
         for name, path in views.items():
             location = str(path).replace("'", "''")
-            connection.execute(f"""CREATE VIEW "{name}" AS SELECT * FROM read_parquet('{location}')""")
+            try:
+                connection.execute(f"""CREATE VIEW "{name}" AS SELECT * FROM read_parquet('{location}')""")
+            except duckdb.Error as error:
+                raise StorageError(f"{path} cannot be read: {error}") from None
         try:
             return connection.sql(sql).to_arrow_table()
         except duckdb.Error as error:
             raise SpecError(f"The query failed: {error}\nTables of this run: {', '.join(views)}.") from error
         except AttributeError as error:  # DuckDB answers None to a statement that is no query
             raise SpecError("The query gave no rows: it should be a SELECT.") from error
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """Nested columns as JSON, since CSV knows none."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type):
+            values = [None if v is None else json.dumps(v, ensure_ascii=False) for v in table[i].to_pylist()]
+            table = table.set_column(i, field.name, pa.array(values, pa.string()))
+    return table
 
 
 def render(table: pa.Table, form: str) -> bytes:
@@ -60,7 +78,7 @@ def render(table: pa.Table, form: str) -> bytes:
         text = json.dumps(table.to_pylist(), ensure_ascii=False, default=str)
         sink.write(text.encode() + b"\n")
     elif form == "csv":
-        pa_csv.write_csv(table, sink)
+        pa_csv.write_csv(_flat(table), sink)
     elif form == "parquet":
         pq.write_table(table, sink)
     else:

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score
 
 import actlake
 from actlake.errors import ActlakeError
+from actlake.jobs.pool import ledger_of
 from actlake.jobs.run import run_job
 from actlake.kernels.rounding import round_significant
 from actlake.pipeline.spec import MaxJob, MedianJob, RankJob
@@ -81,13 +82,25 @@ def test_max_of_stored_tokens_equals_the_pool_of_the_forward_pass(make_spec: Mak
     assert not list(verify(stored, deep=True))
 
 
+def test_a_half_done_max_is_not_read(make_spec: Make) -> None:
+    run = actlake.run(make_spec(partition_bytes="16 KiB"))
+    run_job(run, "max", MaxJob(), quiet)
+    ledger = ledger_of(run, "mlp_act")
+    ledger.forget(1)
+    with pytest.raises(ActlakeError, match=r"is there for \d+ of"):
+        run_job(run, "rank", RankJob(), quiet)
+    run_job(run, "max", MaxJob(), quiet)
+    run_job(run, "rank", RankJob(), quiet)
+    assert not np.isnan(run.table("rank")["ap"].to_numpy()).any()
+
+
 def test_results_are_kept_until_what_they_are_made_from_changes(make_spec: Make) -> None:
     run = actlake.run(make_spec(pool=["max"]) | {"jobs": ["rank"]})
     path = run.paths.table("rank")
     before = path.stat().st_mtime_ns
     run_job(run, "rank", RankJob(), quiet)
     assert path.stat().st_mtime_ns == before
-    run_job(run, "rank", RankJob(threshold=0.5), quiet)
+    run_job(run, "rank", RankJob(significant_bits=10), quiet)
     assert path.stat().st_mtime_ns > before
 
 

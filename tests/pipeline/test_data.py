@@ -18,7 +18,7 @@ RECORDS: list[dict[str, Any]] = [
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:
     if path.suffix == ".jsonl":
-        path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in records) + "\n", encoding="utf-8")
+        path.write_text("\n".join(map(json.dumps, records)) + "\n", encoding="utf-8")
     elif path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(records), path)
     else:
@@ -77,6 +77,13 @@ def test_landmarks_are_offsets_or_spans_also_in_csv(tmp_path: Path) -> None:
         ({"landmarks": {"end": 99}}, {"landmarks": ("end",)}, "expected a character offset below"),
         ({"landmarks": {"end": [3, 3]}}, {"landmarks": ("end",)}, "start < end"),
         ({}, {"text": "{text} {answer}"}, "no column 'answer'"),
+        ({"kind": None}, {"text": "{text} {kind}"}, "the column 'kind' of example 'a' is empty"),
+        ({"id": None}, {}, "record 1 has an empty 'id'"),
+        ({"text": "half \ud800"}, {}, "half a surrogate pair"),
+        ({}, {"text": "{text"}, "is not a template"),
+        ({}, {"text": "{{text}}"}, "at least one"),
+        ({"landmarks": {"end": 1.0}}, {"landmarks": ("end",)}, "expected a character offset"),
+        ({"landmarks": [1]}, {"landmarks": ("end",)}, "expected an object of places"),
     ],
 )
 def test_bad_records_are_named(tmp_path: Path, change: dict[str, Any], options: dict[str, Any], said: str) -> None:
@@ -93,6 +100,7 @@ def test_bad_records_are_named(tmp_path: Path, change: dict[str, Any], options: 
         ("d.jsonl", b"[1]\n", "holds list; expected an object"),
         ("d.jsonl", b"", "holds no examples"),
         ("d.csv", b"id,text\n1,a,b\n", "not as many fields"),
+        ("d.csv", b"id,text,text\n1,a,b\n", "two columns have one name"),
         ("d.txt", b"hi", "expected .jsonl, .csv or .parquet"),
         ("d.parquet", b"hi", "not a readable Parquet file"),
     ],

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from actlake.errors import SpecError
-from actlake.pipeline.spec import Section, Spec, load_spec
+from actlake.pipeline.spec import RankJob, Section, Spec, load_spec
 
 BASE: dict[str, Any] = {"model": {"path": "m"}, "data": {"path": "d.jsonl", "labels": ["a"]}, "store": {"path": "r"}}
 
@@ -29,7 +29,14 @@ def changed(**sections: Any) -> dict[str, Any]:
         (changed(capture={"pool": ["max"], "pool_from": "x"}), "not among data.landmarks"),
         (changed(capture={"pool_skip_first": 2}), "need pool"),
         (changed(store={"partition_bytes": "9 parsecs"}), "is not a size"),
-        (changed(jobs=[{"rank": {"labels": ["b"]}}]), "label 'b', which is not among data.labels"),
+        (
+            changed(capture={"pool": ["max"]}, jobs=[{"rank": {"labels": ["b"]}}]),
+            "label 'b', which is not among data.labels",
+        ),
+        (changed(capture={"pool": ["max"]}, data={"labels": []}, jobs=["rank"]), "rank needs labels"),
+        (changed(capture={"pool": ["mean"]}, jobs=["rank"]), "rank needs the pooled max: add it"),
+        (changed(capture={"pool": ["max"]}, jobs=["rank", {"rank": {"labels": ["a"]}}]), "each job once"),
+        (changed(capture={"sites": [{"tokens": "model.norm:output"}]}), "'tokens' cannot name a site"),
         (changed(jobs=[{"rnk": {}}]), r"unknown key 'jobs.0.rnk' \(did you mean rank\?\)"),
         (changed(jobs=[{"rank": {}, "median": {}}]), "one job per entry"),
         ({"model": {"path": "m"}, "store": {"path": "r"}}, "data is missing"),
@@ -46,6 +53,11 @@ def test_overrides_are_yaml_and_do_not_change_the_dict() -> None:
     assert spec.store.partition_bytes == 2**20
     assert spec.model.dtype == "bfloat16"
     assert BASE["model"] == {"path": "m"}
+    ranked = changed(capture={"pool": ["max"]}, jobs=[{"rank": {}}])
+    assert load_spec(ranked, ["jobs.0.rank.threshold=0.5"]).jobs[0].job == RankJob(threshold=0.5)
+    for nowhere in ("model.path.x=1", "jobs.first.rank=1", "jobs.7.rank.pool=max"):
+        with pytest.raises(SpecError, match="no such place"):
+            load_spec(ranked, [nowhere])
     with pytest.raises(SpecError, match="expected KEY=VALUE"):
         load_spec(BASE, ["capture.layers"])
 

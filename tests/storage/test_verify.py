@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import actlake
@@ -93,6 +94,50 @@ def test_a_quick_verify_does_not_read_and_a_deep_one_does(make_spec: Callable[..
     flip(next(run.path.glob("activations.zarr/mlp_act/c/0/*/0")))
     assert not list(verify(run))
     assert len(list(verify(run, deep=True))) == 1
+
+
+DESCRIPTION = ("examples.parquet", "activations.zarr/attn_out/zarr.json", "pooled.zarr/zarr.json")
+
+
+def test_what_describes_the_run_is_verified_and_restored(make_spec: Callable[..., dict[str, Any]]) -> None:
+    run = actlake.run(make_spec(pool=["max"]))
+    before = {name: (run.path / name).read_bytes() for name in DESCRIPTION}
+    whole, values = shard_bytes(run.path), run.activations("attn_out").values
+    (run.path / DESCRIPTION[0]).write_bytes(b"PAR1")
+    (run.path / DESCRIPTION[1]).unlink()
+    flip(run.path / DESCRIPTION[2])
+    code, text = actlake_verify(run.path)
+    assert code == 1
+    assert all(f"description: {name}" in text for name in DESCRIPTION)
+    code, text = actlake_verify(run.path, "--repair")
+    assert code == 0, text
+    assert {name: (run.path / name).read_bytes() for name in DESCRIPTION} == before
+    assert shard_bytes(run.path) == whole
+    np.testing.assert_array_equal(actlake.open(run.path).activations("attn_out").values, values)
+
+
+def test_a_lost_identity_loses_nothing(make_spec: Callable[..., dict[str, Any]]) -> None:
+    spec = make_spec()
+    run = actlake.run(spec)
+    whole, identity = shard_bytes(run.path), run.paths.identity.read_bytes()
+    run.paths.identity.unlink()
+    with pytest.raises(actlake.ActlakeError, match="committed partitions but no identity"):
+        actlake.run(spec)
+    run.paths.identity.write_bytes(identity[:100])
+    with pytest.raises(actlake.ActlakeError, match="is damaged"):
+        actlake.run(spec)
+    run.paths.identity.write_bytes(identity)
+    assert shard_bytes(actlake.run(spec).path) == whole
+
+
+def test_damaged_values_are_not_read(make_spec: Callable[..., dict[str, Any]]) -> None:
+    run = actlake.run(make_spec())
+    path = next(run.path.glob("activations.zarr/mlp_act/c/0/*/0"))
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1  # in the first chunk
+    path.write_bytes(data)
+    with pytest.raises(actlake.ActlakeError, match="is damaged"):
+        run.activations("mlp_act").load()
 
 
 def test_what_is_not_a_run(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ plain      `model(**batch)` of transformers over the same length-sorted batches
 truncated  the same without the LM head and without a KV cache, as capture runs it
 extract    all layers and tokens of mlp_act and attn_out captured, checksummed and fsynced to disk
 
-The model is loaded and the two partition buffers are allocated before the clock starts (in a run, the buffers are
-allocated while the model loads); everything else is timed, to the last fsync. 64 texts, SmolLM2-135M. Set
+The model is loaded and the two partition buffers are allocated (once a run) before the clock starts; everything else
+is timed, to the last fsync. 64 texts, SmolLM2-135M. Set
 ACTLAKE_TEXTS to a JSONL of chain-of-thought texts to use those; see common.py.
 """
 

@@ -1,5 +1,8 @@
 """Extraction: the partitions that the ledger does not list are computed, written and committed."""
 
+import contextlib
+import ctypes
+import gc
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -116,15 +119,14 @@ def extract(request: Request, progress: Progress, *, redo: frozenset[int] = froz
     todo = [p for p in range(prepared.plan.partitions) if p not in done]
     device = choose_device(request.spec.model.device)
     progress.note(f"loading the model on {device}")
-    with ThreadPoolExecutor(1) as meanwhile:
-        memory = meanwhile.submit(allocate, prepared.plan, len(todo))
-        model = load_model(request.source, prepared.config, getattr(torch, prepared.dtype), device)
-        buffers = memory.result()
+    model = load_model(request.source, prepared.config, getattr(torch, prepared.dtype), device)
     points = resolve(model, request.spec.capture, prepared.layers)
     if not identity:
         progress.note("comparing with plain transformers")
         initialise(paths, prepared, model, points, device)
     progress.start(prepared.plan.partitions, len(done), int(tokens_left(prepared, todo)), bytes_per_token(prepared))
+    give_back_memory()
+    buffers = allocate(prepared.plan, len(todo))  # after loading, which needs memory of its own for a while
     return compute(model, points, prepared, todo, buffers, paths.root, ledger, progress)
 
 
@@ -246,6 +248,13 @@ def stored_bytes(prepared: Prepared, partitions: list[int] | None = None) -> tup
         a.key: sum(a.shard_bytes(int(n)) for n in (examples if a.key.startswith("pooled") else rows)) for a in plan.arrays
     }
     return sum(by_array.values()), by_array
+
+
+def give_back_memory() -> None:
+    """Return to the system what reading checkpoints and the parity check have left in the allocator's hands."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def allocate(plan: Plan, partitions: int) -> "list[PartitionBuffers]":
